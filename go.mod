@@ -1,0 +1,3 @@
+module remaster
+
+go 1.26
