@@ -32,7 +32,7 @@ func Copy(ctx context.Context, dst io.WriterAt, src Disk, o CopyOptions) (int64,
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(o.Workers)
 	pool := sync.Pool{New: func() any { b := make([]byte, copyChunk); return &b }}
 	var mu sync.Mutex
@@ -53,13 +53,13 @@ func Copy(ctx context.Context, dst io.WriterAt, src Disk, o CopyOptions) (int64,
 			done(e.Len, 0)
 			continue
 		}
-		for next := e.Off; next < e.End() && ctx.Err() == nil; {
+		for next := e.Off; next < e.End() && gctx.Err() == nil; {
 			// Chunks end on multiples of the chunk size, so that a destination
 			// sees aligned writes.
 			off, n := next, min(copyChunk-next%copyChunk, e.End()-next)
 			next += n
 			g.Go(func() error {
-				if err := ctx.Err(); err != nil {
+				if err := gctx.Err(); err != nil {
 					return err
 				}
 				buf := pool.Get().(*[]byte)
@@ -73,7 +73,7 @@ func Copy(ctx context.Context, dst io.WriterAt, src Disk, o CopyOptions) (int64,
 				return err
 			})
 		}
-		if ctx.Err() != nil {
+		if gctx.Err() != nil {
 			break
 		}
 	}
