@@ -103,7 +103,11 @@ const remedyTruncated = "the image is incomplete: fetch it again and compare its
 func Read(d disk.Disk) (*Table, error) {
 	t, err := read(d)
 	if err != nil {
-		return nil, fmt.Errorf("partition table: %w", err)
+		err = fmt.Errorf("partition table: %w", err)
+		if errors.Is(err, disk.ErrFormat) {
+			err = hint.With(err, "name the image of a whole disk: qcow2, VHD or raw")
+		}
+		return nil, err
 	}
 	return t, nil
 }
