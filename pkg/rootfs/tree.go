@@ -13,7 +13,7 @@
 package rootfs
 
 import (
-	"fmt"
+	"errors"
 	"io/fs"
 	"time"
 
@@ -63,8 +63,13 @@ type Tree interface {
 	Resolve(path string) (string, error)
 }
 
-// ErrLoop says that symbolic links do not come to an end.
-var ErrLoop = fmt.Errorf("too many levels of symbolic links")
+// Sentinels for the decisions that callers make, beside fs.ErrNotExist.
+var (
+	// ErrLoop says that symbolic links do not come to an end.
+	ErrLoop = errors.New("too many levels of symbolic links")
+	// ErrNotDir says that a component of a path is there and is not a folder.
+	ErrNotDir = errors.New("not a folder")
+)
 
 // Volume is one file system. No path given to it is resolved: a component that is a
 // link is fs.ErrNotExist or an error of its own. It is used by one goroutine at a time.
@@ -113,4 +118,8 @@ type Change struct {
 	Op            Op
 	Before, After *Node
 	Why           []string // a line from each action that wanted it, without doubles
+	// Label says which rule gave a new node its security.selinux, and is empty where
+	// none was given: "file_contexts /etc/containerd(/.*)?", "sibling /etc/passwd",
+	// "folder /etc".
+	Label string
 }
