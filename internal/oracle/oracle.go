@@ -18,11 +18,13 @@ import (
 var Packages = map[string]string{
 	"qemu-img": "qemu-utils", "qemu-io": "qemu-utils", "qemu-nbd": "qemu-utils",
 	"e2fsck": "e2fsprogs", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs", "dumpe2fs": "e2fsprogs", "tune2fs": "e2fsprogs",
+	"blkid": "util-linux", "dd": "coreutils",
 	"fsck.vfat": "dosfstools", "mkfs.vfat": "dosfstools",
 	"mcopy": "mtools", "mmd": "mtools", "mdir": "mtools", "mtype": "mtools",
 	"sfdisk": "fdisk", "sgdisk": "gdisk", "fdisk": "fdisk",
 	"mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs",
-	"systemctl": "systemd", "setfattr": "attr", "getfattr": "attr",
+	"mkswap": "util-linux", "systemctl": "systemd", "setfattr": "attr", "getfattr": "attr",
+	"grub-editenv": "grub-common", "grub-script-check": "grub-common", "containerd": "containerd",
 	"tar": "tar", "gzip": "gzip", "bash": "bash", "cp": "coreutils", "mount": "mount",
 }
 
