@@ -15,7 +15,6 @@ import (
 
 	"remaster/internal/hint"
 	"remaster/pkg/disk"
-	"remaster/pkg/ext4"
 	"remaster/pkg/qcow2"
 	"remaster/pkg/rootfs"
 	"remaster/pkg/vhd"
@@ -52,7 +51,7 @@ func ParseFormat(s string) (Format, error) {
 // Refused reports whether err says that the image is not one to be edited, rather than
 // that something went wrong outside of it.
 func Refused(err error) bool {
-	for _, why := range []error{disk.ErrFormat, disk.ErrUnsupported, disk.ErrCorrupt, rootfs.ErrLoop, ext4.ErrNoSpace} {
+	for _, why := range []error{disk.ErrFormat, disk.ErrUnsupported, disk.ErrCorrupt, rootfs.ErrLoop, rootfs.ErrNoSpace} {
 		if errors.Is(err, why) {
 			return true
 		}

@@ -63,11 +63,7 @@ func (im *Image) Inspect() (*Inspection, error) {
 		Notes: slices.Concat([]string{}, t.Notes, g.Notes),
 	}
 	for i := range g.Parts {
-		doc, err := describePart(&g.Parts[i])
-		if err != nil {
-			return nil, err
-		}
-		d.Parts = append(d.Parts, doc)
+		d.Parts = append(d.Parts, describePart(&g.Parts[i]))
 	}
 	if d.OS, err = rootfs.OSRelease(g); err != nil {
 		d.note(err)
@@ -96,16 +92,14 @@ func (im *Image) Inspect() (*Inspection, error) {
 
 func (d *Inspection) note(err error) { d.Notes = append(d.Notes, err.Error()) }
 
-func describePart(p *rootfs.Part) (PartDoc, error) {
+func describePart(p *rootfs.Part) PartDoc {
+	_, free, err := p.Space()
 	doc := PartDoc{
 		Number: p.Number, Start: p.Range.Off, Size: p.Range.Len, Type: p.Type, Name: p.Name,
-		FS: p.FS, UUID: p.FSUUID, Label: p.FSLabel, Features: p.Features, Mount: p.MountedAt,
+		FS: p.FS, UUID: p.FSUUID, Label: p.FSLabel, Features: p.Features, Mount: p.MountedAt, Free: free,
 	}
-	if p.Err != nil {
-		doc.Error = p.Err.Error()
-		return doc, nil
+	if err = errors.Join(p.Err, err); err != nil {
+		doc.Error = err.Error()
 	}
-	var err error
-	_, doc.Free, err = p.Space()
-	return doc, err
+	return doc
 }

@@ -1,13 +1,11 @@
 package remaster
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"remaster/internal/hint"
@@ -110,10 +108,8 @@ func (p *Plan) verify(old rootfs.Tree, r recipe.Recipe) error {
 	if err != nil {
 		return fmt.Errorf("open the edited guest: %w", err)
 	}
-	for _, c := range p.Changes {
-		if err := confirm(g, c); err != nil {
-			return fmt.Errorf("%s was not changed as planned: %w", c.Path, err)
-		}
+	if err := rootfs.Confirm(g, p.Changes); err != nil {
+		return err
 	}
 	if p.After, err = grub.Resolve(g); err != nil {
 		return fmt.Errorf("resolve the edited boot entries: %w", err)
@@ -140,48 +136,6 @@ func (p *Plan) verify(old rootfs.Tree, r recipe.Recipe) error {
 // readOnly hides that an overlay can be written.
 type readOnly struct{ disk.Disk }
 
-// confirm compares what lies at the path of a change with what was to lie there.
-func confirm(t rootfs.Tree, c rootfs.Change) error {
-	got, err := t.Lstat(c.Path)
-	want := c.After
-	if want == nil {
-		if err == nil {
-			return errors.New("it is still there")
-		}
-		return nil
-	}
-	switch {
-	case err != nil:
-		return err
-	case got.Mode != want.Mode || got.UID != want.UID || got.GID != want.GID:
-		return fmt.Errorf("it is %v %d:%d, not %v %d:%d", got.Mode, got.UID, got.GID, want.Mode, want.UID, want.GID)
-	case got.Target != want.Target:
-		return fmt.Errorf("it points at %q, not %q", got.Target, want.Target)
-	case got.Xattrs != nil && !maps.EqualFunc(got.Xattrs, want.Xattrs, bytes.Equal):
-		return errors.New("its extended attributes differ")
-	case want.Content == nil:
-		return nil
-	}
-	return sameContent(got.Content, want.Content)
-}
-
-func sameContent(a, b disk.Blob) error {
-	if a.Size() != b.Size() {
-		return fmt.Errorf("it has %d bytes, not %d", a.Size(), b.Size())
-	}
-	p, q := make([]byte, 256<<10), make([]byte, 256<<10)
-	for off := int64(0); off < a.Size(); off += int64(len(p)) {
-		n := min(int64(len(p)), a.Size()-off)
-		if err := errors.Join(disk.ReadFull(a, p[:n], off), disk.ReadFull(b, q[:n], off)); err != nil {
-			return err
-		}
-		if !bytes.Equal(p[:n], q[:n]) {
-			return fmt.Errorf("its content differs behind byte %d", off)
-		}
-	}
-	return nil
-}
-
 // Output returns the remastered image as a container of the given format, or of the
 // base's with "". Of the base's own format, it is the base's container with the edits
 // brought in; it is checked before it is returned. The Blob lives as long as p.
@@ -189,12 +143,12 @@ func (p *Plan) Output(f Format) (disk.Blob, error) {
 	if f == "" {
 		f = p.Image.Format
 	}
-	switch {
-	case f == Raw:
+	switch f {
+	case Raw:
 		return p.guest, nil
-	case f == p.Image.Format:
+	case p.Image.Format:
 		return p.rewritten()
-	case f == Qcow2:
+	case Qcow2:
 		return qcow2.Encode(p.guest, qcow2.EncodeOptions{})
 	}
 	d, err := p.grown()

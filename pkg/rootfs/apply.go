@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"slices"
 	"time"
 
@@ -51,14 +52,14 @@ func (g *Guest) apply(e Editor, rel string, c Change, now time.Time) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	as, err := sameNode(cur, c.Before)
+	as, err := sameNode(cur, c.Before, compareLimit)
 	if err != nil {
 		return err
 	}
 	if as != "" {
 		// Another name of the file may have brought the change already.
 		if cur != nil && cur.Links > 1 {
-			if done, err := sameNode(cur, c.After); err != nil || done == "" {
+			if done, err := sameNode(cur, c.After, compareLimit); err != nil || done == "" {
 				return err
 			}
 		}
@@ -95,6 +96,25 @@ func (g *Guest) apply(e Editor, rel string, c Change, now time.Time) error {
 	return fmt.Errorf("unknown kind of change %q", c.Op)
 }
 
+// Confirm reads back what t, in which the changes were made, holds at their paths. It
+// fails unless that is what each change was to leave there, to the last byte.
+func Confirm(t Tree, changes []Change) error {
+	for _, c := range changes {
+		n, err := t.Lstat(c.Path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		as, err := sameNode(n, c.After, math.MaxInt64)
+		if err != nil {
+			return err
+		}
+		if as != "" {
+			return fmt.Errorf("%s was not changed as planned: %s", c.Path, as)
+		}
+	}
+	return nil
+}
+
 func content(n *Node) disk.Blob {
 	if n.Content == nil {
 		return disk.Bytes(nil)
@@ -107,7 +127,8 @@ func content(n *Node) disk.Blob {
 const compareLimit = 1 << 20
 
 // sameNode says in what a and b differ, times apart, and is empty if they do not.
-func sameNode(a, b *Node) (string, error) {
+// Contents of more than limit bytes are compared by their size only.
+func sameNode(a, b *Node, limit int64) (string, error) {
 	switch {
 	case a == nil && b == nil:
 		return "", nil
@@ -123,7 +144,7 @@ func sameNode(a, b *Node) (string, error) {
 		return "mode, owner or extended attributes differ", nil
 	case a.Size() != b.Size():
 		return fmt.Sprintf("it has %d bytes, not %d", a.Size(), b.Size()), nil
-	case a.Size() > compareLimit:
+	case a.Size() > limit:
 		return "", nil
 	}
 	same, err := sameContent(a.Content, b.Content)

@@ -267,3 +267,42 @@ func TestMemBehavesLikeAnEditor(t *testing.T) {
 		t.Error(m.Paths())
 	}
 }
+
+func TestConfirmSeesWhatIsNotAsPlanned(t *testing.T) {
+	vol := MemOf(map[string]string{"/etc/a": "old", "/etc/gone": "x"})
+	g := NewGuest(vol)
+	s := NewStage(g)
+	if err := errors.Join(s.WriteFile("/etc/a", []byte("new"), "test"), s.Remove("/etc/gone", "test"), s.Symlink("a", "/etc/link", "test")); err != nil {
+		t.Fatal(err)
+	}
+	changes := s.Changes()
+	if err := Confirm(g, changes); err == nil {
+		t.Error("nothing was applied, and that was confirmed")
+	}
+	if err := Apply(g, changes, time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := Confirm(g, changes); err != nil {
+		t.Error(err)
+	}
+	for path, spoil := range map[string]*Node{
+		"/etc/a":    {Mode: 0o644, Links: 1, Content: disk.Bytes("nev")},
+		"/etc/link": {Mode: fs.ModeSymlink | 0o777, Links: 1, Target: "b"},
+		"/etc/gone": {Mode: 0o644, Links: 1, Content: disk.Bytes("")},
+	} {
+		keep, err := vol.Lstat(path)
+		vol.Set(path, spoil)
+		if Confirm(g, changes) == nil {
+			t.Errorf("%s is not as planned, and that was confirmed", path)
+		}
+		if err != nil {
+			keep = nil
+			if err := vol.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if keep != nil {
+			vol.Set(path, keep)
+		}
+	}
+}

@@ -38,21 +38,34 @@ type unreadable struct {
 func (u unreadable) Size() int64                       { return u.size }
 func (u unreadable) ReadAt([]byte, int64) (int, error) { return 0, u.err }
 
-// maxInodes is the number of paths whose inodes are remembered.
-const maxInodes = 1 << 16
+// maxKnown is the number of paths, and of nodes, that a volume remembers.
+const maxKnown = 1 << 14
 
-// ext4Volume is an ext4 file system as a Volume.
+// ext4Volume is an ext4 file system as a Volume. The same few folders and files are
+// looked up again and again on the way to others, so it remembers what lies at a path.
 type ext4Volume struct {
-	fs   *ext4.FS
-	inos map[string]ext4.Ino
+	fs    *ext4.FS
+	inos  map[string]ext4.Ino // 0: nothing is there
+	nodes map[ext4.Ino]*Node
 }
 
 func newExt4(f *ext4.FS) *ext4Volume {
-	return &ext4Volume{f, map[string]ext4.Ino{"/": f.Root()}}
+	v := &ext4Volume{fs: f}
+	v.forget()
+	return v
+}
+
+// forget drops what was remembered.
+func (v *ext4Volume) forget() {
+	v.inos = map[string]ext4.Ino{"/": v.fs.Root()}
+	v.nodes = map[ext4.Ino]*Node{}
 }
 
 func (v *ext4Volume) ino(p string) (ext4.Ino, error) {
 	if ino, ok := v.inos[p]; ok {
+		if ino == 0 {
+			return 0, fs.ErrNotExist
+		}
 		return ino, nil
 	}
 	dir, err := v.ino(parent(p))
@@ -63,15 +76,14 @@ func (v *ext4Volume) ino(p string) (ext4.Ino, error) {
 	if errors.Is(err, ext4.ErrNotDir) || errors.Is(err, fs.ErrInvalid) {
 		err = fs.ErrNotExist
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
 	}
-	if len(v.inos) >= maxInodes {
-		clear(v.inos)
-		v.inos["/"] = v.fs.Root()
+	if len(v.inos) >= maxKnown {
+		v.forget()
 	}
 	v.inos[p] = ino
-	return ino, nil
+	return ino, err
 }
 
 // Lstat implements Volume.
@@ -80,13 +92,27 @@ func (v *ext4Volume) Lstat(p string) (*Node, error) {
 	if err != nil {
 		return nil, pathError("lstat", p, err)
 	}
+	n := v.nodes[ino]
+	if n == nil {
+		if n, err = v.node(ino); err != nil {
+			return nil, pathError("lstat", p, err)
+		}
+		if len(v.nodes) >= maxKnown {
+			clear(v.nodes)
+		}
+		v.nodes[ino] = n
+	}
+	return n.Clone(), nil
+}
+
+func (v *ext4Volume) node(ino ext4.Ino) (*Node, error) {
 	st, err := v.fs.Stat(ino)
 	if err != nil {
-		return nil, pathError("lstat", p, err)
+		return nil, err
 	}
 	n := &Node{Mode: st.Mode, UID: st.UID, GID: st.GID, ModTime: st.Mtime, Links: st.Links}
 	if n.Xattrs, err = v.fs.Xattrs(ino); err != nil {
-		return nil, pathError("lstat", p, err)
+		return nil, err
 	}
 	switch {
 	case n.Mode.IsRegular():
@@ -96,7 +122,7 @@ func (v *ext4Volume) Lstat(p string) (*Node, error) {
 		}
 	case n.Mode.Type() == fs.ModeSymlink:
 		if n.Target, err = v.fs.Readlink(ino); err != nil {
-			return nil, pathError("read link", p, err)
+			return nil, err
 		}
 	}
 	return n, nil
@@ -142,6 +168,7 @@ func (v *ext4Editor) change(op, p string, f func(e *ext4.Editor, dir ext4.Ino, n
 	if err == nil {
 		err = f(v.ed, dir, path.Base(p))
 	}
+	v.forget()
 	if err != nil {
 		return pathError(op, p, full(err, ext4.ErrNoSpace))
 	}
@@ -199,7 +226,6 @@ func attr(n *Node) ext4.Attr {
 
 // Remove implements Editor.
 func (v *ext4Editor) Remove(p string) error {
-	delete(v.inos, clean(p)) // a folder that can be removed has nothing below it
 	return v.change("remove", p, func(e *ext4.Editor, dir ext4.Ino, name string) error { return e.Remove(dir, name) })
 }
 
