@@ -47,9 +47,13 @@ cgroup v2, containerd is set up for it, and so on. Exit 4 if a rule fails.`,
 
 func (a *app) printResults(results []verify.Result) {
 	for _, r := range results {
-		a.printf("%-7s %-24s %s\n", r.Status, r.Rule.ID, r.Detail)
+		detail := r.Detail
+		if detail == "" {
+			detail = r.Rule.Title
+		}
+		a.printf("%-7s %-25s %s\n", r.Status, r.Rule.ID, detail)
 		if r.Status == verify.Fail || r.Status == verify.Warn {
-			a.printf("%-7s %-24s hint: %s\n", "", "", r.Rule.Remedy)
+			a.printf("%-7s %-25s hint: %s\n", "", "", r.Rule.Remedy)
 		}
 	}
 }
