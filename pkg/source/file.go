@@ -1,4 +1,5 @@
-// Package source is where a base comes from: today a local file.
+// Package source is where a base comes from: a local file, or something remote that is
+// read in ranges.
 package source
 
 import (
