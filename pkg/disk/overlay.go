@@ -14,8 +14,11 @@ import (
 // size of nearly every guest, so that a guest's write rarely reads its base.
 const blockSize = 4096
 
-// chunkBlocks blocks of memory are allocated at a time.
-const chunkBlocks = 64
+// chunkSize bytes of memory are allocated at a time.
+const chunkSize = 64 * blockSize
+
+// tableBlocks blocks that lie side by side on the disk share a table of their slots.
+const tableBlocks = 64
 
 // OverlayOptions are the limits of an overlay. The zero value is usable.
 type OverlayOptions struct {
@@ -36,10 +39,10 @@ type Overlay struct {
 
 	mu      sync.RWMutex
 	size    int64
-	slots   map[int64]int64 // block number → slot
-	next    int64           // first slot that was never used
-	mem     [][]byte        // slots [0, memSlots), chunkBlocks to a chunk
-	spill   *os.File        // slots from memSlots on
+	slots   map[int64]*[tableBlocks]uint32 // block / tableBlocks → slots, counted from 1; 0 is none
+	next    int64                          // first slot that was never used
+	mem     [][]byte                       // slots [0, memSlots), in chunks
+	spill   *os.File                       // slots from memSlots on
 	changed Ranges
 }
 
@@ -49,7 +52,7 @@ func NewOverlay(base Blob, o OverlayOptions) *Overlay {
 	if o.MemoryLimit == 0 {
 		o.MemoryLimit = 64 << 20
 	}
-	return &Overlay{base: AsDisk(base), o: o, size: base.Size(), slots: map[int64]int64{}}
+	return &Overlay{base: AsDisk(base), o: o, size: base.Size(), slots: map[int64]*[tableBlocks]uint32{}}
 }
 
 // Base returns the disk that the overlay was laid over.
@@ -120,21 +123,14 @@ func (v *Overlay) ReadAt(p []byte, off int64) (int, error) {
 	for n := 0; n < len(p); {
 		at := off + int64(n)
 		block, in := at/blockSize, at%blockSize
-		want := min(len(p)-n, int(blockSize-in))
-		if slot, ok := v.slots[block]; ok {
-			if err := v.readSlot(slot, p[n:n+want], in); err != nil {
+		slot, blocks := v.run(block, (in+int64(len(p)-n)+blockSize-1)/blockSize)
+		want := int(min(int64(len(p)-n), blocks*blockSize-in))
+		if slot >= 0 {
+			if err := v.readSlots(p[n:n+want], slot*blockSize+in); err != nil {
 				return n, err
 			}
 			n += want
 			continue
-		}
-		// One read of the base for a run of blocks without copies.
-		for n+want < len(p) {
-			block++
-			if _, ok := v.slots[block]; ok {
-				break
-			}
-			want += min(len(p)-n-want, blockSize)
 		}
 		if err := v.readBase(p[n:n+want], at); err != nil {
 			return n, err
@@ -167,8 +163,8 @@ func (v *Overlay) WriteAt(p []byte, off int64) (int, error) {
 	for n := 0; n < len(p); {
 		at := off + int64(n)
 		block, in := at/blockSize, at%blockSize
-		want := min(len(p)-n, int(blockSize-in))
-		if err := v.writeBlock(block, p[n:n+want], in); err != nil {
+		want, err := v.writeRun(block, p[n:], in)
+		if err != nil {
 			v.changed.Add(Range{off, int64(n)})
 			return n, err
 		}
@@ -178,44 +174,95 @@ func (v *Overlay) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-func (v *Overlay) writeBlock(block int64, p []byte, in int64) error {
-	slot, ok := v.slots[block]
-	if ok {
-		return v.writeSlot(slot, p, in)
+// slot returns the slot of a block, or -1.
+func (v *Overlay) slot(block int64) int64 {
+	if t := v.slots[block/tableBlocks]; t != nil {
+		return int64(t[block%tableBlocks]) - 1
 	}
-	if len(p) < blockSize {
+	return -1
+}
+
+// run returns the slot of a block, and how many blocks from it on, up to most, lie in
+// slots side by side; or -1, and how many blocks have no slots.
+func (v *Overlay) run(block, most int64) (slot, n int64) {
+	slot = v.slot(block)
+	for n = 1; n < most; n++ {
+		want := slot
+		if slot >= 0 {
+			want += n
+		}
+		if v.slot(block+n) != want {
+			break
+		}
+	}
+	return slot, n
+}
+
+// writeRun writes the first bytes of p, as many as go to slots side by side, to a block
+// from its byte in on, and returns their number.
+func (v *Overlay) writeRun(block int64, p []byte, in int64) (int, error) {
+	most := max(1, int64(len(p))/blockSize)
+	if in > 0 {
+		most = 1
+	}
+	slot, blocks := v.run(block, most)
+	n := int(min(int64(len(p)), blocks*blockSize-in))
+	p = p[:n]
+	if slot >= 0 {
+		return n, v.writeSlots(p, slot*blockSize+in)
+	}
+	if n%blockSize > 0 { // a part of one block
 		whole := make([]byte, blockSize)
 		if err := v.readBase(whole, block*blockSize); err != nil {
-			return err
+			return 0, err
 		}
 		copy(whole[in:], p)
 		p = whole
 	}
-	if err := v.writeSlot(v.next, p, 0); err != nil {
-		return err
+	if v.next+blocks > math.MaxUint32 {
+		return 0, errors.New("too many edits for one overlay")
 	}
-	v.slots[block] = v.next
-	v.next++
-	return nil
-}
-
-func (v *Overlay) memSlots() int64 { return v.o.MemoryLimit / blockSize }
-
-func (v *Overlay) readSlot(slot int64, p []byte, in int64) error {
-	if m := v.memSlots(); slot >= m {
-		return ReadFull(v.spill, p, (slot-m)*blockSize+in)
+	if err := v.writeSlots(p, v.next*blockSize); err != nil {
+		return 0, err
 	}
-	copy(p, v.mem[slot/chunkBlocks][slot%chunkBlocks*blockSize+in:])
-	return nil
-}
-
-func (v *Overlay) writeSlot(slot int64, p []byte, in int64) error {
-	m := v.memSlots()
-	if slot < m {
-		if slot/chunkBlocks == int64(len(v.mem)) {
-			v.mem = append(v.mem, make([]byte, chunkBlocks*blockSize))
+	for i := range blocks {
+		t := v.slots[(block+i)/tableBlocks]
+		if t == nil {
+			t = new([tableBlocks]uint32)
+			v.slots[(block+i)/tableBlocks] = t
 		}
-		copy(v.mem[slot/chunkBlocks][slot%chunkBlocks*blockSize+in:], p)
+		v.next++
+		t[(block+i)%tableBlocks] = uint32(v.next)
+	}
+	return n, nil
+}
+
+// memBytes returns where, in the row of all slots, those on disk begin.
+func (v *Overlay) memBytes() int64 { return v.o.MemoryLimit / blockSize * blockSize }
+
+// readSlots fills p from the row of all slots.
+func (v *Overlay) readSlots(p []byte, off int64) error {
+	for m := v.memBytes(); len(p) > 0; {
+		if off >= m {
+			return ReadFull(v.spill, p, off-m)
+		}
+		n := copy(p[:min(int64(len(p)), m-off)], v.mem[off/chunkSize][off%chunkSize:])
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// writeSlots writes p into the row of all slots.
+func (v *Overlay) writeSlots(p []byte, off int64) error {
+	m := v.memBytes()
+	for len(p) > 0 && off < m {
+		if off/chunkSize == int64(len(v.mem)) {
+			v.mem = append(v.mem, make([]byte, chunkSize))
+		}
+		n := copy(v.mem[off/chunkSize][off%chunkSize:], p[:min(int64(len(p)), m-off)])
+		p, off = p[n:], off+int64(n)
+	}
+	if len(p) == 0 {
 		return nil
 	}
 	if v.spill == nil {
@@ -225,7 +272,7 @@ func (v *Overlay) writeSlot(slot int64, p []byte, in int64) error {
 		}
 		v.spill = f
 	}
-	if _, err := v.spill.WriteAt(p, (slot-m)*blockSize+in); err != nil {
+	if _, err := v.spill.WriteAt(p, off-m); err != nil {
 		return fmt.Errorf("spill edits to disk: %w", err)
 	}
 	return nil
