@@ -148,6 +148,10 @@ func (e *Editor) freeSpan(s span) error {
 	if s.n == 0 {
 		return nil
 	}
+	if e.later != nil {
+		*e.later = append(*e.later, s)
+		return nil
+	}
 	if meta, err := e.isMeta(s.first, s.n); err != nil || meta {
 		if meta {
 			err = corrupt(0, s.first, "a file has metadata of the file system among its blocks")
@@ -330,6 +334,10 @@ func (e *Editor) freeInode(in inode) error {
 	}
 	in.setFileACL(0)
 	clear(in.root())
+	if in.flags()&flExtents != 0 {
+		// e2fsck doubts all inodes of a block in which many have no tree that can be one.
+		putExtentNode(in.root(), nil, extRootMax, 0)
+	}
 	// A deletion time below the number of inodes would be taken for a link of the
 	// orphan list.
 	put32(in.raw, iDtime, uint32(min(max(e.o.Now.Unix(), int64(s.inodes)+1), 1<<32-1)))

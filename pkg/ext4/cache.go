@@ -22,7 +22,7 @@ const (
 	kindDir         // owner: inode; a leaf or an index node
 	kindSymlink     // owner: inode
 	kindXattr
-	kindJournal
+	kindOrphans // a block of the orphan file
 )
 
 // tag says what a block is used as, and by which inode or group.

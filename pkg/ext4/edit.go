@@ -39,7 +39,14 @@ type Editor struct {
 	added []Ino
 	// content has the digest of what was given for each file that was written.
 	content map[Ino]digest
+	// digests has the former digest of each file that the running operation has
+	// written; nil stands for none.
+	digests map[Ino]*digest
 	made    uint32 // inodes, to vary generations
+	out     outbox
+	// later is not nil while blocks that are given back must not be used again: it
+	// collects them.
+	later *[]span
 }
 
 // totals are sums over all groups.
@@ -56,11 +63,19 @@ func Edit(d disk.Writable, o EditOptions) (*Editor, error) {
 	if err := f.sb.refuseWrite(); err != nil {
 		return nil, err
 	}
+	if err := f.sb.refuseOrphans(); err != nil {
+		return nil, err
+	}
+	return newEditor(f, d, o)
+}
+
+// newEditor makes an editor of a file system that can be edited.
+func newEditor(f *FS, d disk.Writable, o EditOptions) (*Editor, error) {
 	if err := f.checkJournal(); err != nil {
 		return nil, err
 	}
 	f.touched = map[Ino]struct{}{}
-	e := &Editor{FS: f, w: d, o: o, content: map[Ino]digest{}}
+	e := &Editor{FS: f, w: d, o: o, content: map[Ino]digest{}, out: outbox{w: d}}
 	if o.Now.IsZero() {
 		b, err := f.superRaw()
 		if err != nil {
@@ -68,10 +83,9 @@ func Edit(d disk.Writable, o EditOptions) (*Editor, error) {
 		}
 		e.o.Now = superTime(b, sbWtime, sbWtimeHi)
 	}
-	if e.totals, err = f.sumGroups(); err != nil {
-		return nil, err
-	}
-	return e, nil
+	var err error
+	e.totals, err = f.sumGroups()
+	return e, err
 }
 
 // sumGroups adds up the free blocks and inodes of all groups. The superblock's own
@@ -88,45 +102,16 @@ func (f *FS) sumGroups() (t totals, err error) {
 	return t, nil
 }
 
-// The journal's superblock, big-endian: the kernel's documentation, "Journal (jbd2)".
-const (
-	journalMagic    = 0xC03B3998
-	journalStart    = 0x1C
-	journalTypeV1   = 3
-	journalTypeV2   = 4
-	journalMinBytes = 0x50
-)
-
 // checkJournal refuses a journal that lies elsewhere, or that has something to replay.
 func (f *FS) checkJournal() error {
 	if f.sb.compat&compatHasJournal == 0 {
 		return nil
 	}
-	if f.sb.journalInode != uint32(journalIno) {
-		return unsupported("editing with a journal outside inode 8")
-	}
-	in, err := f.inode(journalIno)
-	if err != nil {
-		return fmt.Errorf("ext4: journal: %w", err)
-	}
-	m, err := f.fileMap(in)
-	if err != nil {
-		return fmt.Errorf("ext4: journal: %w", err)
-	}
-	if len(m.runs) == 0 || m.runs[0].log != 0 || m.runs[0].unwritten {
-		return corrupt(journalIno, 0, "journal without a first block")
-	}
-	b, err := f.c.read(m.runs[0].phys, tag{kindJournal, 0}, nil)
+	j, err := f.journal()
 	if err != nil {
 		return err
 	}
-	be := func(off int) uint32 {
-		return uint32(b[off])<<24 | uint32(b[off+1])<<16 | uint32(b[off+2])<<8 | uint32(b[off+3])
-	}
-	if t := be(4); be(0) != journalMagic || t != journalTypeV1 && t != journalTypeV2 {
-		return corrupt(journalIno, m.runs[0].phys, "no magic in the journal")
-	}
-	if be(journalStart) != 0 {
+	if j.start != 0 {
 		return hint.With(unsupported("the journal is not empty"), fsckRemedy)
 	}
 	return nil
@@ -143,6 +128,7 @@ func (e *Editor) atomically(fn func() error) error {
 	if !e.o.UseReserved {
 		e.floor = min(e.sb.reserved, e.freeBlocks)
 	}
+	e.digests = map[Ino]*digest{}
 	e.c.begin()
 	err := fn()
 	if err == nil {
@@ -150,11 +136,32 @@ func (e *Editor) atomically(fn func() error) error {
 		return nil
 	}
 	e.c.rollback()
+	e.out.drop()
+	for ino, old := range e.digests {
+		if delete(e.content, ino); old != nil {
+			e.content[ino] = *old
+		}
+	}
 	e.totals, e.made, e.sb = before, made, sb
 	for _, ino := range e.added {
 		delete(e.touched, ino)
 	}
 	return err
+}
+
+// setDigest notes what a file must read as after Flush; nil is for one that is gone.
+func (e *Editor) setDigest(ino Ino, d *digest) {
+	if _, ok := e.digests[ino]; !ok && e.c.undo != nil {
+		e.digests[ino] = nil
+		if old, ok := e.content[ino]; ok {
+			e.digests[ino] = &old
+		}
+	}
+	if d == nil {
+		delete(e.content, ino)
+		return
+	}
+	e.content[ino] = *d
 }
 
 // edit returns an inode for changing. Its block stays in memory until Flush.
@@ -258,6 +265,10 @@ func (e *Editor) seal(dirty []uint64) error {
 			if err := e.sealBitmap(b); err != nil {
 				return err
 			}
+		case kindOrphans:
+			if err := e.sealOrphans(no, b.data); err != nil {
+				return err
+			}
 		}
 	}
 	for ino := range e.touched {
@@ -344,20 +355,29 @@ func (e *Editor) sealSuper() error {
 		return err
 	}
 	b := blk[superOffset%e.sb.blockSize:][:superSize]
-	put32(b, sbFreeBlocks, uint32(e.freeBlocks))
-	if e.sb.incompat&incompat64bit != 0 {
-		put32(b, sbFreeBlocksHi, uint32(e.freeBlocks>>32))
-	}
-	put32(b, sbFreeInodes, uint32(e.freeInodes))
+	e.sb.putTotals(b, e.totals)
 	put32(b, sbCompat, e.sb.compat)
 	put32(b, sbRoCompat, e.sb.ro)
-	now := e.o.Now.Unix()
-	put32(b, sbWtime, uint32(now))
-	b[sbWtimeHi] = byte(now >> 32)
-	if e.sb.metaCsum() {
+	put32(b, sbLastOrphan, e.sb.lastOrphan)
+	putSuperTime(b, sbWtime, sbWtimeHi, e.o.Now)
+	e.sb.seal(b)
+	return nil
+}
+
+// putTotals puts what is free into a superblock.
+func (s *super) putTotals(b []byte, t totals) {
+	put32(b, sbFreeBlocks, uint32(t.freeBlocks))
+	if s.incompat&incompat64bit != 0 {
+		put32(b, sbFreeBlocksHi, uint32(t.freeBlocks>>32))
+	}
+	put32(b, sbFreeInodes, uint32(t.freeInodes))
+}
+
+// seal puts the checksum of a superblock right.
+func (s *super) seal(b []byte) {
+	if s.metaCsum() {
 		put32(b, sbChecksum, crc32c(^uint32(0), b[:sbChecksum]))
 	}
-	return nil
 }
 
 // writeBlocks writes those of the dirty blocks that differ from the disk, neighbours

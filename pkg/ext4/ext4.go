@@ -9,6 +9,11 @@
 //     [Editor.Flush] puts the checksums right, writes the blocks that differ, and then
 //     parses everything that was touched anew from the disk.
 //   - [Check] is such a pass over a whole file system.
+//   - [Editor.CopyTree] places whole trees, from a tar archive or an fs.FS.
+//   - [Grow] makes a file system fill a disk that has grown.
+//   - [FS.Free] and [Sparse] know the blocks that nothing uses.
+//   - [Recover] replays the journal of a file system that was not unmounted, which Open
+//     refuses, and removes the inodes that were being deleted.
 //
 // Each operation of an Editor is atomic: an error, a full file system for one, leaves
 // the view as it was before the call. The content of files is the exception in one
@@ -173,6 +178,11 @@ func (f *FS) superRaw() ([]byte, error) {
 
 func superTime(b []byte, lo, hi int) time.Time {
 	return time.Unix(int64(le32(b, lo))|int64(b[hi])<<32, 0).UTC()
+}
+
+func putSuperTime(b []byte, lo, hi int, t time.Time) {
+	put32(b, lo, uint32(t.Unix()))
+	b[hi] = byte(t.Unix() >> 32)
 }
 
 func cString(b []byte) string {

@@ -3,6 +3,7 @@ package ext4
 import (
 	"encoding/binary"
 	"math/bits"
+	"sort"
 )
 
 // group is a descriptor, seen through its raw bytes.
@@ -235,7 +236,11 @@ func (f *FS) initBlockBits(d group, b []byte) error {
 	if err != nil {
 		return err
 	}
-	for _, r := range zone {
+	from := sort.Search(len(zone), func(i int) bool { return zone[i].first+zone[i].n > first })
+	for _, r := range zone[from:] {
+		if r.first >= first+uint64(n) {
+			break
+		}
 		mark(r.first, r.n)
 	}
 	return nil

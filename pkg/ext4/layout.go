@@ -33,6 +33,7 @@ const (
 	sbRevision       = 0x4C
 	sbFirstIno       = 0x54
 	sbInodeSize      = 0x58
+	sbBlockGroup     = 0x5A // of a copy: the group that it lies in
 	sbCompat         = 0x5C
 	sbIncompat       = 0x60
 	sbRoCompat       = 0x64
@@ -55,6 +56,7 @@ const (
 	sbLogFlex        = 0x174
 	sbChecksumType   = 0x175
 	sbErrorCount     = 0x194
+	sbOverhead       = 0x248
 	sbBackupGroups   = 0x24C
 	sbChecksumSeed   = 0x270
 	sbWtimeHi        = 0x274
@@ -73,6 +75,7 @@ const (
 const (
 	compatHasJournal   = 0x4
 	compatExtAttr      = 0x8
+	compatResizeInode  = 0x10
 	compatDirIndex     = 0x20
 	compatSparseSuper2 = 0x200
 	compatOrphanFile   = 0x1000
@@ -95,6 +98,8 @@ const (
 	roExtraIsize   = 0x40
 	roBigalloc     = 0x200
 	roMetadataCsum = 0x400
+
+	roOrphanPresent = 0x10000
 )
 
 // A group descriptor: the kernel's documentation, "Block Group Descriptors". The

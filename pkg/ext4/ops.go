@@ -1,8 +1,10 @@
 package ext4
 
 import (
-	"crypto/sha256"
+	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
 	"io/fs"
 	"slices"
 	"time"
@@ -10,10 +12,12 @@ import (
 	"remaster/pkg/disk"
 )
 
-// digest is of the content that was given for a file.
+// digest is of the content that was given for a file. It guards against faults of the
+// machine and of this package, so that a CRC-32C, which costs next to nothing beside
+// the copying, is enough.
 type digest struct {
 	size int64
-	sum  [sha256.Size]byte
+	sum  uint32
 }
 
 // smallContent is the size in bytes up to which the content of a file is held in
@@ -85,8 +89,18 @@ func (e *Editor) setContent(in inode, old *fileMap, content disk.Blob) error {
 			return err
 		}
 	}
-	runs := runsOf(spans)
-	if _, err := e.writeMap(in, old, runs); err != nil {
+	if err := e.mapContent(in, old, spans, size); err != nil {
+		return err
+	}
+	if err := e.writeContent(in.ino, spans, io.NewSectionReader(content, 0, size), size); err != nil {
+		return err
+	}
+	return e.out.flush()
+}
+
+// mapContent makes spans the content of an inode, of size bytes, instead of old's.
+func (e *Editor) mapContent(in inode, old *fileMap, spans []span, size int64) error {
+	if _, err := e.writeMap(in, old, runsOf(spans)); err != nil {
 		return err
 	}
 	in.setSize(size)
@@ -94,35 +108,42 @@ func (e *Editor) setContent(in inode, old *fileMap, content disk.Blob) error {
 	if size > 1<<31-1 {
 		e.sb.ro |= roLargeFile
 	}
-	return e.writeContent(in.ino, spans, content)
+	return nil
 }
 
-// writeContent copies content to the blocks of spans, the rest of the last one filled
-// with zeros.
-func (e *Editor) writeContent(ino Ino, spans []span, content disk.Blob) error {
-	bs, size := int64(e.sb.blockSize), content.Size()
-	h := sha256.New()
-	buf := make([]byte, min(ioPiece, (size+bs-1)/bs*bs))
-	var off int64
+// writeContent copies size bytes of content to the blocks of spans, the rest of the last
+// one filled with zeros. It goes through e.out: what is last may still be held there.
+func (e *Editor) writeContent(ino Ino, spans []span, content io.Reader, size int64) error {
+	bs, left := int64(e.sb.blockSize), size
+	var sum uint32
 	for _, s := range spans {
 		at, end := int64(s.first)*bs, int64(s.first+s.n)*bs
 		for at < end {
-			p := buf[:min(int64(len(buf)), end-at)]
-			n := min(int64(len(p)), size-off)
-			if err := disk.ReadFull(content, p[:n], off); err != nil {
+			p, err := e.out.room(at, end-at)
+			if err != nil {
 				return err
 			}
-			h.Write(p[:n])
-			clear(p[n:])
-			if _, err := e.w.WriteAt(p, at); err != nil {
-				return fmt.Errorf("ext4: write at %d: %w", at, err)
+			n := min(int64(len(p)), left)
+			if _, err := io.ReadFull(content, p[:n]); err != nil {
+				return fmt.Errorf("content at byte %d of %d: %w", size-left, size, cut(err))
 			}
-			off += n
+			clear(p[n:])
+			sum = crc32.Update(sum, castagnoli, p[:n])
+			e.out.add(len(p))
+			left -= n
 			at += int64(len(p))
 		}
 	}
-	e.content[ino] = digest{size, [sha256.Size]byte(h.Sum(nil))}
+	e.setDigest(ino, &digest{size, sum})
 	return nil
+}
+
+// cut makes an end that comes too early an error that no caller takes for an end.
+func cut(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // Create makes a regular file in the folder dir. The attributes are taken as they are:
@@ -135,7 +156,12 @@ func (e *Editor) Create(dir Ino, name string, a Attr, content disk.Blob) (Ino, e
 
 // Mkdir makes an empty folder in the folder dir.
 func (e *Editor) Mkdir(parent Ino, name string, a Attr) (Ino, error) {
-	return e.make(parent, name, modeDir, a, func(in inode) error {
+	return e.make(parent, name, modeDir, a, e.fillDir(parent))
+}
+
+// fillDir makes a new inode an empty folder in the folder parent.
+func (e *Editor) fillDir(parent Ino) func(inode) error {
+	return func(in inode) error {
 		d := &dir{e.FS, in, &fileMap{}}
 		put16(in.raw, iLinks, 2)
 		_, b, err := e.growDir(d)
@@ -151,7 +177,7 @@ func (e *Editor) Mkdir(parent Ino, name string, a Attr) (Ino, error) {
 			return err
 		}
 		return e.addLink(p)
-	})
+	}
 }
 
 // addLink counts one more name of an inode. A folder with too many subfolders has the
@@ -173,11 +199,16 @@ func (e *Editor) addLink(in inode) error {
 
 // Symlink makes a symbolic link to target in the folder dir. Its mode is always 0777.
 func (e *Editor) Symlink(dir Ino, name, target string, a Attr) (Ino, error) {
-	if n := len(target); n == 0 || n > min(maxSymlink, e.sb.blockSize-1) || cString([]byte(target)) != target {
-		return 0, fmt.Errorf("ext4: a symbolic link to %d bytes: %w", n, fs.ErrInvalid)
-	}
 	a.Mode = 0o777
-	return e.make(dir, name, modeLink, a, func(in inode) error {
+	return e.make(dir, name, modeLink, a, e.fillSymlink(target))
+}
+
+// fillSymlink makes a new inode a symbolic link.
+func (e *Editor) fillSymlink(target string) func(inode) error {
+	return func(in inode) error {
+		if n := len(target); n == 0 || n > min(maxSymlink, e.sb.blockSize-1) || cString([]byte(target)) != target {
+			return fmt.Errorf("ext4: a symbolic link to %d bytes: %w", n, fs.ErrInvalid)
+		}
 		in.setSize(int64(len(target)))
 		if len(target) < iBlockLen {
 			in.setFlag(flExtents, 0)
@@ -192,27 +223,32 @@ func (e *Editor) Symlink(dir Ino, name, target string, a Attr) (Ino, error) {
 		copy(e.c.fresh(s[0].first, tag{kindSymlink, uint32(in.ino)}), target)
 		_, err = e.writeMap(in, &fileMap{}, runsOf(s))
 		return err
-	})
+	}
 }
 
 // Mknod makes a device, a named pipe or a socket, as mode's type bits say. The numbers
 // are those of a device.
 func (e *Editor) Mknod(dir Ino, name string, mode fs.FileMode, major, minor uint32, a Attr) (Ino, error) {
-	types := map[fs.FileMode]uint16{
-		fs.ModeDevice: modeBlk, fs.ModeDevice | fs.ModeCharDevice: modeChr, fs.ModeNamedPipe: modeFifo, fs.ModeSocket: modeSock,
-	}
-	typ, ok := types[mode.Type()]
-	if !ok || major > 0xFFF || minor > 0xFFFFF {
-		return 0, fmt.Errorf("ext4: special file of type %v, %d:%d: %w", mode.Type(), major, minor, fs.ErrInvalid)
-	}
-	return e.make(dir, name, typ, a, func(in inode) error {
+	return e.make(dir, name, specialTypes[mode.Type()], a, e.fillSpecial(mode, major, minor))
+}
+
+var specialTypes = map[fs.FileMode]uint16{
+	fs.ModeDevice: modeBlk, fs.ModeDevice | fs.ModeCharDevice: modeChr, fs.ModeNamedPipe: modeFifo, fs.ModeSocket: modeSock,
+}
+
+// fillSpecial makes a new inode what Mknod makes.
+func (e *Editor) fillSpecial(mode fs.FileMode, major, minor uint32) func(inode) error {
+	return func(in inode) error {
+		if specialTypes[mode.Type()] == 0 || major > 0xFFF || minor > 0xFFFFF {
+			return fmt.Errorf("ext4: special file of type %v, %d:%d: %w", mode.Type(), major, minor, fs.ErrInvalid)
+		}
 		in.setFlag(flExtents, 0)
 		clear(in.root())
 		if mode&fs.ModeDevice != 0 {
 			in.setDevice(major, minor)
 		}
 		return nil
-	})
+	}
 }
 
 // make makes an inode and its name; fill gives it what is of its type.
@@ -222,24 +258,31 @@ func (e *Editor) make(parent Ino, name string, typ uint16, a Attr, fill func(ino
 		if err != nil {
 			return err
 		}
-		in, err := e.newInode(d.in, typ, a)
-		if err != nil {
-			return err
-		}
-		ino = in.ino
-		if err := e.insert(d, newRecord{name, ino, typ}); err != nil {
-			return err
-		}
-		e.changed(d.in, time.Time{})
-		if err := e.setXattrs(in, a.Xattrs); err != nil {
-			return err
-		}
-		return fill(in)
+		ino, err = e.makeIn(d, name, typ, a, fill)
+		return err
 	})
 	if err != nil {
 		return 0, fmt.Errorf("make %q: %w", name, err)
 	}
 	return ino, nil
+}
+
+// makeIn is make in an open folder where the name is free.
+func (e *Editor) makeIn(d *dir, name string, typ uint16, a Attr, fill func(inode) error) (Ino, error) {
+	in, err := e.newInode(d.in, typ, a)
+	if err != nil {
+		return 0, err
+	}
+	if err := e.insert(d, newRecord{name, in.ino, typ}); err != nil {
+		return 0, err
+	}
+	e.changed(d.in, time.Time{})
+	if len(a.Xattrs) > 0 {
+		if err := e.setXattrs(in, a.Xattrs); err != nil {
+			return 0, err
+		}
+	}
+	return in.ino, fill(in)
 }
 
 // vacant opens a folder for changing in which name is free.
@@ -470,7 +513,7 @@ func (e *Editor) release(in inode) error {
 		}
 	}
 	typ := in.mode() & modeFmt
-	if typ == modeReg || typ == modeDir || typ == modeLink && !in.fastLink() {
+	if in.flags()&flInlineData == 0 && (typ == modeReg || typ == modeDir || typ == modeLink && !in.fastLink()) {
 		m, err := e.fileMap(in)
 		if err != nil {
 			return err
@@ -479,6 +522,6 @@ func (e *Editor) release(in inode) error {
 			return err
 		}
 	}
-	delete(e.content, in.ino)
+	e.setDigest(in.ino, nil)
 	return e.freeInode(in)
 }

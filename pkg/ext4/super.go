@@ -253,10 +253,18 @@ func (s *super) featureNames() []string {
 
 const fsckRemedy = "repair a copy of the image with e2fsck -f, or take the image from an instance that was shut down"
 
-// refuseRead refuses what cannot be read right.
-func (s *super) refuseRead() error {
+// refuseFeatures refuses features that change the meaning of what is read.
+func (s *super) refuseFeatures() error {
 	if bad := s.incompat &^ incompatRead; bad != 0 {
 		return unsupported("feature %s", bitName(incompatNames, bad))
+	}
+	return nil
+}
+
+// refuseRead refuses what cannot be read right.
+func (s *super) refuseRead() error {
+	if err := s.refuseFeatures(); err != nil {
+		return err
 	}
 	if s.incompat&incompatRecover != 0 {
 		return hint.With(unsupported("feature needs_recovery: the journal has not been replayed"),
@@ -279,12 +287,17 @@ func (s *super) refuseWrite() error {
 	if bad := s.incompat &^ incompatWrite; bad != 0 {
 		return unsupported("editing with feature %s", bitName(incompatNames, bad))
 	}
-	if bad := s.ro &^ roWrite; bad != 0 {
-		err := unsupported("editing with feature %s", bitName(roNames, bad))
-		if bitName(roNames, bad) == "orphan_present" {
-			err = hint.With(err, fsckRemedy)
-		}
-		return err
+	if bad := s.ro &^ (roWrite | roOrphanPresent); bad != 0 {
+		return unsupported("editing with feature %s", bitName(roNames, bad))
+	}
+	return nil
+}
+
+// refuseOrphans refuses inodes without names that a system has left behind. Recover
+// removes them.
+func (s *super) refuseOrphans() error {
+	if s.ro&roOrphanPresent != 0 {
+		return hint.With(unsupported("editing with feature orphan_present"), fsckRemedy)
 	}
 	if s.lastOrphan != 0 {
 		return hint.With(unsupported("editing with orphaned inodes, from %d on", s.lastOrphan), fsckRemedy)
