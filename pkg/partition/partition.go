@@ -6,7 +6,8 @@
 // GPT, overlaps, and which copy is in use. Nothing that can be read in two ways is
 // guessed at.
 //
-// Tables are never written, but for [MoveBackupGPT], which is needed when a disk grows.
+// Tables are never written, but for [MoveBackupGPT] and [GrowLast], which are needed when
+// a disk grows.
 package partition
 
 import (
