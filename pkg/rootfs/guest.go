@@ -37,6 +37,10 @@ func NewGuest(root Volume) *Guest {
 	return g
 }
 
+// Close releases what the replay of journals has taken, if there were any to replay. The
+// guest, and what was read from it, must not be used afterwards.
+func (g *Guest) Close() error { return closeAll(g.Parts) }
+
 // Mount puts the root folder of v in the place of the folder at path, which hides what
 // that holds. Links in path are followed. The folder may be missing from its parent, as
 // systemd would make it.

@@ -21,6 +21,8 @@ type OpenOptions struct {
 	// Now is the time of an edit, of changed inodes for one. The zero time means the
 	// time of the last write to each file system.
 	Now time.Time
+	// Overlay limits the memory that the replay of journals takes.
+	Overlay disk.OverlayOptions
 }
 
 // Part is a partition with the file system on it.
@@ -34,13 +36,18 @@ type Part struct {
 	Features []string
 	// MountedAt is the path that the volume has in the guest, or "".
 	MountedAt string
+	// Recovery is what had to be done to read an ext4 file system that was not
+	// unmounted: the replay of its journal. It is nil for any other. The disk below
+	// keeps the file system as it is until the volume is edited.
+	Recovery *ext4.Recovery
 	// Volume is the file system, whether it is mounted or not; nil if it is of
 	// another kind, or if Err says why it can't be read.
 	Volume Volume
 	Err    error
 
-	written time.Time
-	space   func() (size, free int64, err error)
+	written  time.Time
+	replayed *disk.Overlay // the partition as Recovery left it, or nil
+	space    func() (size, free int64, err error)
 }
 
 // String names the partition and what lies on it.
@@ -100,8 +107,9 @@ func (g *Guest) LastWrite() time.Time { return g.lastWrite }
 // Open finds the guest on its disk: the root, which is the file system with os-release,
 // /etc and /usr, and what its own fstab mounts. There must be exactly one root. What
 // belongs on /boot and /boot/efi must be there; of other mounts, what can't be read is
-// left out with a note.
-func Open(d disk.Disk, o OpenOptions) (*Guest, error) {
+// left out with a note. An ext4 file system that was not unmounted, since the image was
+// taken from a running system, is read as the replay of its journal leaves it.
+func Open(d disk.Disk, o OpenOptions) (_ *Guest, err error) {
 	if _, ok := d.(disk.Writable); o.Edit && !ok {
 		return nil, errors.New("open guest for editing: its disk can only be read")
 	}
@@ -110,6 +118,11 @@ func Open(d disk.Disk, o OpenOptions) (*Guest, error) {
 		return nil, err
 	}
 	parts := make([]Part, len(t.Parts))
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll(parts))
+		}
+	}()
 	for i, p := range t.Parts {
 		parts[i].Part = p
 		if err := parts[i].open(d, o); err != nil {
@@ -128,6 +141,7 @@ func Open(d disk.Disk, o OpenOptions) (*Guest, error) {
 			g.note("%v can't be read: %v", p, p.Err)
 		}
 	}
+	g.Notes = append(g.Notes, g.Recovered()...)
 	return g, g.mountFstab()
 }
 
@@ -150,7 +164,11 @@ func (p *Part) open(d disk.Disk, o OpenOptions) error {
 }
 
 func (p *Part) openExt4(w *disk.Window, o OpenOptions) error {
-	f, err := ext4.Open(w)
+	d, err := p.recover(w, o)
+	if err != nil {
+		return err
+	}
+	f, err := ext4.Open(d)
 	if err != nil {
 		return err
 	}
@@ -167,9 +185,43 @@ func (p *Part) openExt4(w *disk.Window, o OpenOptions) error {
 	v := newExt4(f)
 	p.Volume = v
 	if o.Edit {
-		p.Volume = &ext4Editor{ext4Volume: v, d: w, now: o.Now}
+		p.Volume = &ext4Editor{ext4Volume: v, d: w, replayed: p.replayed, now: o.Now}
 	}
 	return nil
+}
+
+// recover returns the partition as it is to be read: w itself, or an overlay of it in
+// which the journal was replayed.
+func (p *Part) recover(w *disk.Window, o OpenOptions) (disk.Disk, error) {
+	v := disk.NewOverlay(w, o.Overlay)
+	rec, err := ext4.Recover(v, ext4.EditOptions{Now: o.Now})
+	if err != nil || rec == nil {
+		return w, errors.Join(err, v.Close())
+	}
+	p.Recovery, p.replayed = rec, v
+	return v, nil
+}
+
+// Recovered tells, for each file system that was not unmounted, what was done to read it.
+func (g *Guest) Recovered() []string {
+	var out []string
+	for i := range g.Parts {
+		if p := &g.Parts[i]; p.Recovery != nil {
+			out = append(out, fmt.Sprintf("%v was not unmounted: %v", p, p.Recovery))
+		}
+	}
+	return out
+}
+
+// closeAll releases what partitions hold.
+func closeAll(parts []Part) error {
+	var errs []error
+	for i := range parts {
+		if v := parts[i].replayed; v != nil {
+			errs = append(errs, v.Close())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (p *Part) openFAT(w *disk.Window, o OpenOptions) error {

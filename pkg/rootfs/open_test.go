@@ -349,7 +349,10 @@ func TestOpenFindsTheRootAndItsMounts(t *testing.T) {
 	boot.options = `name="boot"`
 	esp := fatImage(t, map[string]string{"/here": "esp"})
 	dirty := ext4Image(t, 4*mib, rootUUID, osFiles(nil), nil)
-	oracle.Run(t, "debugfs", "-w", "-R", "feature needs_recovery", dirty.image)
+	broken := ext4Image(t, 4*mib, rootUUID, osFiles(nil), nil, "-O", "^has_journal")
+	for _, p := range []testPart{dirty, broken} {
+		oracle.Run(t, "debugfs", "-w", "-R", "feature needs_recovery", p.image)
+	}
 	xfs, luks := magic(t, 0, "XFSB"), magic(t, 0, "LUKS\xba\xbe")
 	lvm, swap := magic(t, 512, "LABELONE"), magic(t, 4086, "SWAPSPACE2")
 	for name, c := range map[string]struct {
@@ -385,9 +388,10 @@ func TestOpenFindsTheRootAndItsMounts(t *testing.T) {
 		"LUKS root":         {parts: []testPart{boot, luks}, err: "partition 2 (crypto_LUKS)"},
 		"XFS beside a root": {parts: []testPart{xfs, root("")}},
 		"no root":           {parts: []testPart{esp, boot, swap}, err: "partition 1 (vfat), partition 2 (\"boot\") (ext4), partition 3 (swap)"},
-		"dirty root":        {parts: []testPart{esp, dirty}, err: "partition 2 (ext4): ext4: feature needs_recovery"},
-		"dirty beside":      {parts: []testPart{dirty, root("")}, note: "partition 1 (ext4) can't be read"},
-		"dirty boot":        {parts: []testPart{dirty, root("/dev/sda1 /boot ext4\n")}, err: "needs_recovery"},
+		"dirty root":        {parts: []testPart{esp, dirty}, note: "partition 2 (ext4) was not unmounted"},
+		"broken root":       {parts: []testPart{esp, broken}, err: "partition 2 (ext4): replay the journal: ext4: superblock: needs_recovery"},
+		"broken beside":     {parts: []testPart{broken, root("")}, note: "partition 1 (ext4) can't be read"},
+		"broken boot":       {parts: []testPart{broken, root("/dev/sda1 /boot ext4\n")}, err: "needs_recovery"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // most of it is sfdisk's waiting for the disk

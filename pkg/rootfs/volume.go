@@ -146,17 +146,42 @@ func (v *ext4Volume) ReadDir(p string) ([]Entry, error) {
 }
 
 // ext4Editor is an ext4 file system as an Editor. It is opened for editing at the first
-// change, so that one that can't be edited may still be read.
+// change, so that one that can't be edited may still be read, and one that is not edited
+// stays as it is.
 type ext4Editor struct {
 	*ext4Volume
-	d   disk.Writable
-	now time.Time
-	ed  *ext4.Editor
+	d        disk.Writable
+	replayed *disk.Overlay // d after the replay of its journal, or nil
+	now      time.Time
+	ed       *ext4.Editor
+}
+
+// settle brings the replay of the journal to the disk.
+func (v *ext4Editor) settle() error {
+	if v.replayed == nil {
+		return nil
+	}
+	for r := range v.replayed.Changed() {
+		for r.Len > 0 {
+			b := make([]byte, min(r.Len, 1<<20))
+			if err := disk.ReadFull(v.replayed, b, r.Off); err != nil {
+				return err
+			}
+			if _, err := v.d.WriteAt(b, r.Off); err != nil {
+				return err
+			}
+			r = disk.Range{Off: r.Off + int64(len(b)), Len: r.Len - int64(len(b))}
+		}
+	}
+	return nil
 }
 
 // change runs f with the inode of p's folder and p's name there.
 func (v *ext4Editor) change(op, p string, f func(e *ext4.Editor, dir ext4.Ino, name string) error) error {
 	if v.ed == nil {
+		if err := v.settle(); err != nil {
+			return err
+		}
 		ed, err := ext4.Edit(v.d, ext4.EditOptions{Now: v.now})
 		if err != nil {
 			return err
