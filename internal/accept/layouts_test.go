@@ -13,7 +13,8 @@ import (
 // policy decides on the layouts whose expectation is left to the program.
 var policy = map[string]string{
 	"gpt-4k": "edit", "grubenv-full": "edit", "grubenv-short": "edit", "no-containerd": "edit", "containerd-masked": "edit", "links-attack": "edit",
-	"gpt-xfs": "refuse", "gpt-btrfs": "refuse", "gpt-lvm": "refuse", "unclean": "refuse", "links-loop": "refuse", "dirty-journal": "refuse",
+	"dirty-journal": "edit",
+	"gpt-xfs":       "refuse", "gpt-btrfs": "refuse", "gpt-lvm": "refuse", "unclean": "refuse", "links-loop": "refuse",
 	"full-fs": "any", // edited if the new bytes fit, else refused whole
 }
 

@@ -96,7 +96,7 @@ var layouts = []Layout{
 		return gptImage(tb, foreignFS(tb, 128, "mkfs.btrfs", "-q", "-U", RootUUID))
 	}},
 	{"gpt-lvm", Refuse, "/boot on ext4, the rest an LVM physical volume", lvm},
-	{"dirty-journal", Refuse, "a committed transaction waits in the journal", dirtyJournal},
+	{"dirty-journal", Edit, "a committed transaction waits in the journal", dirtyJournal},
 	{"unclean", Refuse, "ext4 marked as having errors", func(tb testing.TB) string {
 		root := rootFS(tb, bls())
 		DebugFS(tb, root, "ssv state 2")

@@ -48,11 +48,12 @@ type PartDoc struct {
 
 // Inspect looks at the image and its guest. An image without a guest that can be opened
 // is an error; what is merely odd in the guest becomes a note.
-func (im *Image) Inspect() (*Inspection, error) {
+func (im *Image) Inspect() (_ *Inspection, err error) {
 	g, err := im.OpenGuest()
 	if err != nil {
 		return nil, err
 	}
+	defer func() { err = errors.Join(err, g.Close()) }()
 	t, err := partition.Read(im.Disk)
 	if err != nil {
 		return nil, err

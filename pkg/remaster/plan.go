@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"remaster/internal/hint"
@@ -42,12 +43,13 @@ type Plan struct {
 	// Rules are the results of the verification.
 	Rules []verify.Result
 
+	old   *rootfs.Guest // the guest before the edits, which Changes may read from
 	guest *disk.Overlay // the guest's bytes with the edits
 	outs  []*disk.Overlay
 	o     Options
 }
 
-// OpenGuest opens the guest on the image for reading.
+// OpenGuest opens the guest on the image for reading. Close it.
 func (im *Image) OpenGuest() (*rootfs.Guest, error) {
 	return rootfs.Open(im.Disk, rootfs.OpenOptions{})
 }
@@ -56,15 +58,19 @@ func (im *Image) OpenGuest() (*rootfs.Guest, error) {
 // changed file systems are parsed anew, every changed file is read back, and every boot
 // entry is resolved. An error says that this image can't be made what r asks for;
 // nothing needs to be undone.
+//
+// An ext4 file system that was not unmounted is planned for as the replay of its journal
+// leaves it, which a note tells. The replay is written out with the first change of
+// that file system; without one it stays as it is, and the guest's kernel replays it.
 func MakePlan(ctx context.Context, im *Image, r recipe.Recipe, o Options) (_ *Plan, err error) {
-	old, err := im.OpenGuest()
+	old, err := rootfs.Open(im.Disk, rootfs.OpenOptions{Overlay: o.Overlay})
 	if err != nil {
 		return nil, err
 	}
 	if o.Time.IsZero() {
 		o.Time = old.LastWrite()
 	}
-	p := &Plan{Image: im, o: o, guest: disk.NewOverlay(im.Disk, o.Overlay)}
+	p := &Plan{Image: im, o: o, old: old, guest: disk.NewOverlay(im.Disk, o.Overlay)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close())
@@ -78,7 +84,7 @@ func MakePlan(ctx context.Context, im *Image, r recipe.Recipe, o Options) (_ *Pl
 	if err != nil {
 		return nil, err
 	}
-	p.Changes, p.Notes, p.Warnings = stage.Changes(), report.Notes, report.Warnings
+	p.Changes, p.Notes, p.Warnings = stage.Changes(), slices.Concat(old.Recovered(), report.Notes), report.Warnings
 	if err := p.apply(ctx); err != nil {
 		return nil, err
 	}
@@ -86,14 +92,15 @@ func MakePlan(ctx context.Context, im *Image, r recipe.Recipe, o Options) (_ *Pl
 }
 
 // apply brings the changes into the overlay.
-func (p *Plan) apply(ctx context.Context) error {
+func (p *Plan) apply(ctx context.Context) (err error) {
 	if len(p.Changes) == 0 {
 		return nil
 	}
-	g, err := rootfs.Open(p.guest, rootfs.OpenOptions{Edit: true, Now: p.o.Time})
+	g, err := rootfs.Open(p.guest, rootfs.OpenOptions{Edit: true, Now: p.o.Time, Overlay: p.o.Overlay})
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, g.Close()) }()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -103,11 +110,12 @@ func (p *Plan) apply(ctx context.Context) error {
 // verify opens the edited guest as a stranger would and looks at what became of it. A
 // rule that fails is an error. Where the recipe leaves something out, the guest may fail
 // a rule that it failed before, and this becomes a warning.
-func (p *Plan) verify(old rootfs.Tree, r recipe.Recipe) error {
-	g, err := rootfs.Open(readOnly{p.guest}, rootfs.OpenOptions{})
+func (p *Plan) verify(old rootfs.Tree, r recipe.Recipe) (err error) {
+	g, err := rootfs.Open(readOnly{p.guest}, rootfs.OpenOptions{Overlay: p.o.Overlay})
 	if err != nil {
 		return fmt.Errorf("open the edited guest: %w", err)
 	}
+	defer func() { err = errors.Join(err, g.Close()) }()
 	if err := rootfs.Confirm(g, p.Changes); err != nil {
 		return err
 	}
@@ -216,7 +224,7 @@ func (p *Plan) grown() (disk.Disk, error) {
 
 // Close releases what the plan and its outputs hold.
 func (p *Plan) Close() error {
-	err := p.guest.Close()
+	err := errors.Join(p.guest.Close(), p.old.Close())
 	for _, c := range p.outs {
 		err = errors.Join(err, c.Close())
 	}
