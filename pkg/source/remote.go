@@ -22,8 +22,9 @@ type Ranger interface {
 
 // RemoteOptions tune a Remote. The zero value is usable.
 type RemoteOptions struct {
-	// BlockSize is the unit of the cache in bytes, a power of two; 0 means 64 KiB. A
-	// small read fetches whole blocks.
+	// BlockSize is the unit of the cache in bytes, a power of two; 0 means 16 KiB. A
+	// small read fetches whole blocks. Larger ones mean fewer requests and more bytes:
+	// to edit a 20 GiB image, 64 KiB fetch 4.6 to 7.2 MB, 16 KiB 2.9 to 3.2 MB.
 	BlockSize int64
 	// CacheSize is the number of bytes kept; 0 means 16 MiB.
 	CacheSize int64
@@ -62,7 +63,7 @@ var _ disk.Blob = (*Remote)(nil)
 // a Blob's ReadAt has no context of its own.
 func NewRemote(ctx context.Context, r Ranger, size int64, o RemoteOptions) *Remote {
 	if o.BlockSize == 0 {
-		o.BlockSize = 64 << 10
+		o.BlockSize = 16 << 10
 	}
 	if o.CacheSize == 0 {
 		o.CacheSize = 16 << 20

@@ -46,7 +46,7 @@ func TestRemoteIsAReaderAt(t *testing.T) {
 
 func TestRemoteFetchesABlockOnce(t *testing.T) {
 	r := &ranger{data: remoteBytes(1 << 20)}
-	m := NewRemote(context.Background(), r, 1<<20, RemoteOptions{})
+	m := NewRemote(context.Background(), r, 1<<20, RemoteOptions{BlockSize: 64 << 10})
 	p := make([]byte, 4096)
 	for range 3 {
 		for _, off := range []int64{0, 8192, 60_000, 200_000} {
