@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/term"
 
+	"remaster/pkg/disk"
 	"remaster/pkg/remaster"
 	"remaster/pkg/source"
 )
@@ -20,6 +21,7 @@ import (
 type app struct {
 	out, errs io.Writer
 	quiet     bool
+	cloudy    bool // the command speaks to the cloud
 }
 
 // printf prints a result.
@@ -40,17 +42,37 @@ func (a *app) json(v any) error {
 	return e.Encode(v)
 }
 
-// base is an opened image file.
+// base is an opened image.
 type base struct {
 	*remaster.Image
-	path string
-	file *source.File
+	path   string
+	file   *source.File   // nil if it is not a local one
+	object *remaster.Base // nil if it is not in OSS
 }
 
-func (b *base) Close() error { return b.file.Close() }
+func (b *base) Close() error {
+	if b.file == nil {
+		return nil
+	}
+	return b.file.Close()
+}
 
-// open opens the image at path.
+// open opens the image in the file at path.
 func (a *app) open(path, format string) (*base, error) {
+	file, err := source.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	b, err := a.openBlob(file, path, format, nil)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	b.file = file
+	return b, nil
+}
+
+// openBlob opens the image in blob; name is what the user calls it.
+func (a *app) openBlob(blob disk.Blob, name, format string, object *remaster.Base) (*base, error) {
 	var as remaster.Format
 	if format != "" {
 		f, err := remaster.ParseFormat(format)
@@ -59,15 +81,11 @@ func (a *app) open(path, format string) (*base, error) {
 		}
 		as = f
 	}
-	file, err := source.Open(path)
+	img, err := remaster.Open(blob, as)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	img, err := remaster.Open(file, as)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), file.Close())
-	}
-	return &base{img, path, file}, nil
+	return &base{Image: img, path: name, object: object}, nil
 }
 
 // splitGuestPath splits IMAGE:PATH, where PATH begins with a slash.

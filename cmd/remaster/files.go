@@ -31,6 +31,7 @@ func (a *app) guest(arg string, do func(t rootfs.Tree, path string) error) error
 	if err != nil {
 		return fmt.Errorf("%s: %w", image, err)
 	}
+	defer g.Close()
 	return do(g, p)
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"remaster/internal/hint"
+	"remaster/pkg/importer"
 	"remaster/pkg/remaster"
 )
 
@@ -23,8 +24,10 @@ const (
 	exitError   = 1  // something went wrong: I/O, no space, interrupted
 	exitChanges = 2  // plan --detailed-exitcode: there is something to do
 	exitRefused = 3  // the image is one that remaster will not edit
-	exitVerify  = 4  // verify: a rule failed
+	exitVerify  = 4  // verify, doctor: a rule failed
+	exitPartial = 5  // publish, import: the image is there, but not all that was to follow
 	exitUsage   = 64 // the command line is wrong
+	exitRetry   = 75 // it may pass: run it again, and it goes on where it was
 )
 
 // exitCode is an error that carries nothing but how the program is to end.
@@ -65,6 +68,9 @@ func (a *app) report(err error) int {
 		return exitOK
 	case errors.As(err, &code):
 		return int(code)
+	case errors.Is(err, context.Canceled) && a.cloudy:
+		fmt.Fprintln(a.errs, "remaster: interrupted; what the cloud was asked to do goes on, and a rerun follows it")
+		return exitRetry
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(a.errs, "remaster: interrupted; nothing was left behind")
 		return exitError
@@ -73,9 +79,15 @@ func (a *app) report(err error) int {
 	for _, h := range hint.Of(err) {
 		fmt.Fprintf(a.errs, "hint: %s\n", h)
 	}
+	var partial *importer.PartialError
+	var timeout *importer.TimeoutError
 	switch {
 	case errors.As(err, &usage):
 		return exitUsage
+	case errors.As(err, &timeout), a.cloudy && importer.Retryable(err):
+		return exitRetry
+	case errors.As(err, &partial):
+		return exitPartial
 	case remaster.Refused(err):
 		return exitRefused
 	}
@@ -99,7 +111,8 @@ image is never written.`,
 		return usageError{hint.With(err, "see "+cmd.CommandPath()+" --help")}
 	})
 	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "print errors and results only")
-	root.AddCommand(a.build(), a.plan(), a.inspect(), a.verify(), a.ls(), a.cat(), a.cp(), a.version())
+	root.AddCommand(a.build(), a.plan(), a.inspect(), a.verify(), a.ls(), a.cat(), a.cp(), a.version(),
+		a.publish(), a.batch(), a.upload(), a.importImage(), a.gc(), a.doctor(), a.policy(), a.sandbox())
 	return root
 }
 

@@ -41,36 +41,45 @@ func (f *recipeFlags) add(cmd *cobra.Command) {
 
 // job is a plan with what it was made from.
 type job struct {
-	*remaster.Plan
-	base    *base
-	payload *recipe.Payload
+	*remaster.Plan // nil for an image that is taken as it is
+	base           *base
+	payload        *recipe.Payload
 }
 
 // Close releases everything.
 func (j *job) Close() error {
-	var err error
+	var errs []error
 	if j.Plan != nil {
-		err = j.Plan.Close()
+		errs = append(errs, j.Plan.Close())
 	}
-	return errors.Join(err, j.payload.Close(), j.base.Close())
+	if j.payload != nil {
+		errs = append(errs, j.payload.Close())
+	}
+	return errors.Join(append(errs, j.base.Close())...)
 }
 
-// make opens the image and makes the plan.
-func (f *recipeFlags) make(ctx context.Context, a *app, path string) (_ *job, err error) {
-	at, err := sourceDateEpoch()
-	if err != nil {
-		return nil, err
-	}
+// make opens the image in a file and makes the plan.
+func (f *recipeFlags) make(ctx context.Context, a *app, path string) (*job, error) {
 	b, err := a.open(path, f.inFormat)
 	if err != nil {
 		return nil, err
 	}
+	return f.plan(ctx, b)
+}
+
+// plan makes the plan for an opened image, which belongs to the job then, and is closed
+// if there is an error.
+func (f *recipeFlags) plan(ctx context.Context, b *base) (_ *job, err error) {
 	j := &job{base: b, payload: recipe.NewPayload(f.tempDir)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, j.Close())
 		}
 	}()
+	at, err := sourceDateEpoch()
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range f.archives {
 		if err := j.payload.AddFile(ctx, name); err != nil {
 			return nil, err
@@ -80,7 +89,7 @@ func (f *recipeFlags) make(ctx context.Context, a *app, path string) (_ *job, er
 	r.Payload = j.payload
 	o := remaster.Options{Time: at, Overlay: disk.OverlayOptions{TempDir: f.tempDir}}
 	if j.Plan, err = remaster.MakePlan(ctx, b.Image, r, o); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", b.path, err)
 	}
 	return j, nil
 }

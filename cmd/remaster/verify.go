@@ -28,6 +28,7 @@ cgroup v2, containerd is set up for it, and so on. Exit 4 if a rule fails.`,
 			if err != nil {
 				return fmt.Errorf("%s: %w", argv[0], err)
 			}
+			defer g.Close()
 			results := verify.Run(g)
 			if asJSON {
 				err = a.json(remaster.RuleDocs(results))

@@ -15,11 +15,14 @@ func (a *app) version() *cobra.Command {
 		Short: "Print the version",
 		Args:  args(cobra.NoArgs),
 		Run: func(*cobra.Command, []string) {
-			v := version
-			if info, ok := debug.ReadBuildInfo(); ok && v == "" {
-				v = info.Main.Version
-			}
-			a.printf("remaster %s\n", v)
+			a.printf("remaster %s\n", programVersion())
 		},
 	}
+}
+
+func programVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && version == "" {
+		return info.Main.Version
+	}
+	return version
 }
