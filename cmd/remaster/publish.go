@@ -300,7 +300,7 @@ func (p *publisher) make(ctx context.Context, b *base) (j *job, out output, fact
 		}
 	}
 	out = output{format: format, base: b.object}
-	digest := ""
+	var digest string
 	if b.object != nil {
 		digest = remaster.ObjectDigest(b.object.Info)
 		out.fetched = b.object.Fetched

@@ -17,7 +17,7 @@ import (
 // Packages names the Debian package of each tool.
 var Packages = map[string]string{
 	"qemu-img": "qemu-utils", "qemu-io": "qemu-utils", "qemu-nbd": "qemu-utils",
-	"e2fsck": "e2fsprogs", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs", "dumpe2fs": "e2fsprogs", "tune2fs": "e2fsprogs",
+	"e2fsck": "e2fsprogs", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs", "dumpe2fs": "e2fsprogs", "tune2fs": "e2fsprogs", "resize2fs": "e2fsprogs",
 	"blkid": "util-linux", "dd": "coreutils",
 	"fsck.vfat": "dosfstools", "mkfs.vfat": "dosfstools",
 	"mcopy": "mtools", "mmd": "mtools", "mdir": "mtools", "mtype": "mtools",

@@ -376,7 +376,8 @@ func (c *copier) make(d *treeDir, name string, x *TreeEntry) error {
 		return c.link(d, name, x.Link)
 	}
 	e := c.e
-	typ, fill := uint16(0), (func(inode) error)(nil)
+	var typ uint16
+	var fill func(inode) error
 	switch t := x.Mode.Type(); t {
 	case fs.ModeDir:
 		typ, fill = modeDir, e.fillDir(d.in.ino)
