@@ -9,6 +9,7 @@ GO        ?= go
 FUZZTIME  ?= 30s
 BENCHTIME ?= 1s
 BENCH     ?= .
+RUNS      ?= 20
 # SHARED is the folder with the fixture scripts that accept and boot-test need; WORK is
 # where their images are made and kept; FIXTURES is where the bootable ones are, if they
 # are elsewhere.
@@ -23,7 +24,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 
 RACE ?= ./pkg/disk/... ./pkg/qcow2/... ./pkg/vhd/... ./pkg/source/... ./pkg/sink/...
 
-.PHONY: help build test race lint fuzz bench demo accept boot-test oracles clean
+.PHONY: help build test race lint fuzz soak bench demo accept boot-test oracles clean
 
 help: ## print this
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -52,6 +53,9 @@ $(CURDIR)/.tools/bin/golangci-lint-$(GOLANGCI_VERSION):
 
 fuzz: ## run each fuzz target for FUZZTIME (30s)
 	@scripts/fuzz '$(FUZZTIME)'
+
+soak: oracles ## random edits of ext4 and replays of its journal, by RUNS seeds a kind (20)
+	$(GO) test -timeout 3h -run 'Model|Crash|Kernel|Recover' ./pkg/ext4 -ext4.runs=$(RUNS)
 
 bench: oracles ## run the benchmarks (BENCH=regexp BENCHTIME=1s)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime '$(BENCHTIME)' -benchmem ./...
