@@ -25,6 +25,7 @@ func fakeECS(t *testing.T, replies map[string]string) (*server, *ECS) {
 		}
 		if status, rest, ok := strings.Cut(body, " "); ok && len(status) == 3 {
 			if n, err := strconv.Atoi(status); err == nil {
+				w.Header().Set("Location", "/elsewhere") // which is not to be followed
 				w.WriteHeader(n)
 				body = rest
 			}
@@ -181,6 +182,9 @@ func TestECSErrors(t *testing.T) {
 		{`400 {"RequestId":"RID","Code":"DryRunOperation","Message":"passed"}`, importer.ServiceError{Op: "ImportImage", Status: 400, Code: "DryRunOperation", Message: "passed", RequestID: "RID"}},
 		{"503 <html>busy\n\nnow</html>", importer.ServiceError{Op: "ImportImage", Status: 503, Message: "<html>busy now</html>"}},
 		{`500 {"Code":500,"Message":["odd"]}`, importer.ServiceError{Op: "ImportImage", Status: 500, Message: "reply that the SDK can't read: HTTP 500"}},
+		{`403 {"Code":"SignatureDoesNotMatch","Message":"Wrong. server string to sign is:POST&%2F&AccessKeyId","RequestId":"R"}`,
+			importer.ServiceError{Op: "ImportImage", Status: 403, Code: "SignatureDoesNotMatch", Message: "Wrong.", RequestID: "R"}},
+		{`307 {}`, importer.ServiceError{Op: "ImportImage", Status: 307, Message: "{}"}},
 		{`302 {}`, importer.ServiceError{Op: "ImportImage", Status: 302, Message: "{}"}},
 	} {
 		s, e := fakeECS(t, map[string]string{"ImportImage": tc.reply})

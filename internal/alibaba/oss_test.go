@@ -114,6 +114,7 @@ func TestHTTPSIsTheDefaultAndTakesACAFile(t *testing.T) {
 	defer s.Close()
 	cfg := staticConfig(&server{Server: s})
 	cfg.OSSEndpoint = s.Listener.Addr().String() // no scheme
+	cfg.ECSEndpoint, cfg.STSEndpoint = cfg.OSSEndpoint, cfg.OSSEndpoint
 	var unknown x509.UnknownAuthorityError
 	if err := store(t, cfg).Delete(t.Context(), obj); !errors.As(err, &unknown) {
 		t.Errorf("an authority that is not trusted: %v", err)
@@ -122,8 +123,26 @@ func TestHTTPSIsTheDefaultAndTakesACAFile(t *testing.T) {
 	if err := os.WriteFile(cfg.CAFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := store(t, cfg).Delete(t.Context(), obj); err != nil {
+	c := newClients(t, cfg)
+	st, _ := c.Store("")
+	if err := st.Delete(t.Context(), obj); err != nil {
 		t.Error(err)
+	}
+	// The SDK of ECS would go by HTTP.
+	if err := c.ECS().CancelTask(t.Context(), "", "t"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDetachedBodyIsNotRead(t *testing.T) {
+	r := strings.NewReader("0123456789")
+	d := &detachable{r: r}
+	if n, err := d.Read(make([]byte, 4)); n != 4 || err != nil {
+		t.Fatal(n, err)
+	}
+	d.detach()
+	if n, err := d.Read(make([]byte, 4)); n != 0 || err == nil || r.Len() != 6 {
+		t.Errorf("read %d, %v; %d left", n, err, r.Len())
 	}
 }
 

@@ -1,8 +1,6 @@
 package ext4
 
-import (
-	"encoding/binary"
-)
+import "encoding/binary"
 
 // maxReplay is the number of blocks that one replay may have copies of; it bounds the
 // memory. The largest journal that mke2fs makes by itself holds half as many.
