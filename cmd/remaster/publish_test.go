@@ -132,7 +132,8 @@ func TestPublishAgainDoesNothing(t *testing.T) {
 	if n := len(s.Images()); n != 2 {
 		t.Errorf("%d images", n)
 	}
-	stdout, _ := command(t, 0, append([]string{"publish", "--poll", "50ms"}, args...)...)
+	// With --debug each request is logged; command looks for the secret in all of it.
+	stdout, _ := command(t, 0, append([]string{"publish", "--debug", "--poll", "50ms"}, args...)...)
 	if stdout != first.Image.Regions[0].ImageID+"\n" {
 		t.Errorf("standard output is %q", stdout)
 	}
