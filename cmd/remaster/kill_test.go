@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -40,6 +42,7 @@ func TestPublishKilledAtAnyMoment(t *testing.T) {
 		time.Sleep(time.Duration(rng.IntN(700)) * time.Millisecond)
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // killed, or done before
+		noSecretBelow(t, os.Getenv("XDG_CACHE_HOME"))
 		doc := publishJSON(t, args[4:]...)
 		if !bytes.Equal(object(t, s, doc), want) {
 			t.Errorf("run %d: the object is not the local build", i)
@@ -66,5 +69,23 @@ func TestPublishKilledAtAnyMoment(t *testing.T) {
 		if x.Image == "" {
 			t.Errorf("snapshot %v is left", x)
 		}
+	}
+}
+
+// noSecretBelow checks that no file in a folder, a journal above all, holds the secret.
+func noSecretBelow(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if bytes.Contains(text, []byte(testSecret)) {
+			t.Errorf("%s holds the secret", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
