@@ -92,12 +92,16 @@ func (c *cloud) storeOf(ctx context.Context, bucket string) (importer.Store, err
 	return importer.Retry(s, c.retry), nil
 }
 
-// region returns the region that is worked in.
-func (c *cloud) region() (string, error) {
-	if r := c.Region(); r != "" {
-		return r, nil
+// openRegion is open for commands that work in one region, which it returns.
+func (f *cloudFlags) openRegion(a *app) (*cloud, string, error) {
+	c, err := f.open(a)
+	if err == nil && c.Region() == "" {
+		err = hint.With(usagef("no region is known"), "say --region, or set ALIBABA_CLOUD_REGION_ID")
 	}
-	return "", hint.With(usagef("no region is known"), "say --region, or set ALIBABA_CLOUD_REGION_ID")
+	if err != nil {
+		return nil, "", err
+	}
+	return c, c.Region(), nil
 }
 
 // parseObject parses oss://BUCKET/KEY[?versionId=ID].

@@ -74,11 +74,7 @@ func (a *app) importImage() *cobra.Command {
 used, and do what is to come after. A rerun goes on where the last one ended.`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, argv []string) error {
-			c, err := cf.open(a)
-			if err != nil {
-				return err
-			}
-			region, err := c.region()
+			c, region, err := cf.openRegion(a)
 			if err != nil {
 				return err
 			}
@@ -138,11 +134,7 @@ func (a *app) following(use, short string, do func(ctx context.Context, c *cloud
 		Short: short,
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, argv []string) error {
-			c, err := cf.open(a)
-			if err != nil {
-				return err
-			}
-			region, err := c.region()
+			c, region, err := cf.openRegion(a)
 			if err != nil {
 				return err
 			}

@@ -227,11 +227,7 @@ func (p *publisher) run(ctx context.Context, name string) error {
 	if p.image.request.Name == "" {
 		return errNoName
 	}
-	c, err := p.cloud.open(p.app)
-	if err != nil {
-		return err
-	}
-	region, err := c.region()
+	c, region, err := p.cloud.openRegion(p.app)
 	if err != nil {
 		return err
 	}
@@ -257,7 +253,7 @@ func (p *publisher) run(ctx context.Context, name string) error {
 		options.OwnKey = true
 	}
 	p.doc.Object = dst.String()
-	io, err := p.image.options(c)
+	opts, err := p.image.options(c)
 	if err != nil {
 		return err
 	}
@@ -270,19 +266,19 @@ func (p *publisher) run(ctx context.Context, name string) error {
 		return err
 	}
 	// Nothing is uploaded for an image that is there, or under way, already.
-	_, found, err := importer.Find(ctx, c.ecs, spec, io)
+	_, found, err := importer.Find(ctx, c.ecs, spec, opts)
 	if err != nil {
 		return err
 	}
 	if !found {
-		if err := p.preflight(ctx, c, store, spec, after, io); err != nil {
+		if err := p.preflight(ctx, c, store, spec, after, opts); err != nil {
 			return err
 		}
 		if err := p.send(ctx, store, out, dst, options); err != nil {
 			return err
 		}
 	}
-	p.doc.Image, err = importer.Run(ctx, store, c.ecs, spec, after, io)
+	p.doc.Image, err = importer.Run(ctx, store, c.ecs, spec, after, opts)
 	return p.finish(err)
 }
 

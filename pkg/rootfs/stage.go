@@ -251,21 +251,12 @@ func (s *Stage) setMaking(w walked, n *Node, why string) error {
 // Remove plans that nothing lies at path; a link in last place is removed itself. It is
 // no error if nothing does. A folder must be empty.
 func (s *Stage) Remove(path, why string) error {
-	w, err := walk(s.lstat, clean(path), false)
+	w, es, err := s.removable(path)
 	if err != nil || w.Node == nil {
 		return err
 	}
-	if w.Path == "/" {
-		return pathError("remove", "/", errIsRoot)
-	}
-	if w.Node.Mode.IsDir() {
-		es, err := s.readDir(w.Path)
-		if err != nil {
-			return err
-		}
-		if len(es) > 0 {
-			return pathError("remove", w.Path, errNotEmpty)
-		}
+	if len(es) > 0 {
+		return pathError("remove", w.Path, errNotEmpty)
 	}
 	return s.set(w.Path, nil, why)
 }
@@ -273,25 +264,31 @@ func (s *Stage) Remove(path, why string) error {
 // RemoveAll is Remove for a folder with all that it holds. Links in it are removed, not
 // followed.
 func (s *Stage) RemoveAll(path, why string) error {
-	w, err := walk(s.lstat, clean(path), false)
+	w, es, err := s.removable(path)
 	if err != nil || w.Node == nil {
 		return err
 	}
-	if w.Path == "/" {
-		return pathError("remove", "/", errIsRoot)
-	}
-	if w.Node.Mode.IsDir() {
-		es, err := s.readDir(w.Path)
-		if err != nil {
+	for _, e := range es {
+		if err := s.RemoveAll(join(w.Path, e.Name), why); err != nil {
 			return err
-		}
-		for _, e := range es {
-			if err := s.RemoveAll(join(w.Path, e.Name), why); err != nil {
-				return err
-			}
 		}
 	}
 	return s.Remove(w.Path, why)
+}
+
+// removable looks at what is to be removed, and at what it holds if it is a folder.
+func (s *Stage) removable(path string) (walked, []Entry, error) {
+	w, err := walk(s.lstat, clean(path), false)
+	switch {
+	case err != nil || w.Node == nil:
+		return w, nil, err
+	case w.Path == "/":
+		return w, nil, pathError("remove", "/", errIsRoot)
+	case !w.Node.Mode.IsDir():
+		return w, nil, nil
+	}
+	es, err := s.readDir(w.Path)
+	return w, es, err
 }
 
 var errIsRoot = errors.New("it is the root folder")
