@@ -4,9 +4,14 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"remaster/internal/oracle"
 )
 
 // example is a command of README.md and what it says that the command prints.
@@ -71,6 +76,36 @@ func TestReadmeExamples(t *testing.T) {
 		got := strings.Split(strings.TrimRight(unstable.ReplaceAllString(out.String(), "in 0.1 s"), "\n"), "\n")
 		if !matches(got, e.want) {
 			t.Errorf("README.md: %s prints\n%s\nnot\n%s", e.command, strings.Join(got, "\n"), strings.Join(e.want, "\n"))
+		}
+	}
+}
+
+// TestReadmeScripts runs the ```sh blocks of README.md as a user would, on the demo image.
+func TestReadmeScripts(t *testing.T) {
+	bash := oracle.Need(t, "bash")
+	demo := demoImage(t)
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllSubmatch(readme, -1)
+	if len(blocks) == 0 {
+		t.Fatal("README.md has no scripts")
+	}
+	for _, block := range blocks {
+		dir := t.TempDir()
+		if err := os.Symlink(demo, filepath.Join(dir, "alinux3.qcow2")); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		// What the block leaves in the background ends with it.
+		cmd := exec.CommandContext(ctx, bash, "-euo", "pipefail", "-c", "trap 'kill $(jobs -p)' EXIT\n"+string(block[1]))
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_CACHE_HOME="+dir)
+		cmd.WaitDelay = 10 * time.Second
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("README.md: %v\n%s\n%s", err, block[1], out)
 		}
 	}
 }
