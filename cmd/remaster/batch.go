@@ -29,15 +29,18 @@ line. Each line may be run again: what is done is found and left alone.`,
 			if err != nil {
 				return err
 			}
-			publish := a.publish()
-			publish.SilenceErrors, publish.SilenceUsage = true, true
-			publish.SetArgs(append(line, argv[1:]...))
-			publish.SetOut(a.out)
-			publish.SetErr(a.errs)
-			publish.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-				return usageError{fmt.Errorf("%s, line %d: %w", argv[0], index, err)}
-			})
-			return publish.ExecuteContext(cmd.Context())
+			line = append(append([]string{"publish"}, line...), argv[1:]...)
+			if a.quiet {
+				line = append(line, "--quiet")
+			}
+			root := a.root()
+			root.SetArgs(line)
+			root.SetOut(a.out)
+			root.SetErr(a.errs)
+			if err := root.ExecuteContext(cmd.Context()); err != nil {
+				return fmt.Errorf("%s, line %d: %w", argv[0], index, err)
+			}
+			return nil
 		},
 	}
 	cmd.Flags().IntVar(&index, "index", 0, "`N`, the line to run")

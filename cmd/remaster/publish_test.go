@@ -232,3 +232,25 @@ func TestPublishRefusals(t *testing.T) {
 		t.Errorf("something is left: %v", keys)
 	}
 }
+
+func TestBatchRunsOneLineOfAList(t *testing.T) {
+	s := rehearse(t)
+	list := filepath.Join(t.TempDir(), "images.txt")
+	line := demoImage(t) + " --bucket images --name "
+	if err := os.WriteFile(list, []byte("# two images\n\n"+line+"node-a\n"+line+"node-b\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, _ := command(t, 0, "batch", list, "--index", "1", "--", "--poll", "50ms", "-q")
+	images := s.Images()
+	if len(images) != 1 || images[0].Name != "node-b" || out != images[0].ID+"\n" {
+		t.Errorf("%+v were made, and %q was printed", images, out)
+	}
+	for want, args := range map[string][]string{
+		"no line 2":             {list, "--index", "2"},
+		"unknown flag: --speed": {list, "--index", "0", "--", "--speed"},
+	} {
+		if _, stderr := command(t, exitUsage, append([]string{"batch"}, args...)...); !strings.Contains(stderr, want) {
+			t.Errorf("batch %v: %s", args, stderr)
+		}
+	}
+}

@@ -30,8 +30,9 @@ func refusal(status int, code, msg string) *ossError {
 	return &ossError{status: status, code: code, msg: msg}
 }
 
-// The refusals that more than one operation makes. Codes, statuses and messages are those
-// of OSS's error tables; so are the ECs, which are left out where they are not known.
+// The refusals that more than one operation makes. Codes and statuses are meant to be those
+// of OSS's error tables, though not each could be looked up; a client must not depend on
+// the words. ECs are left out where they are not known.
 var (
 	errBucketMissing = &ossError{404, "NoSuchBucket", "The specified bucket does not exist.", "0015-00000101", nil, nil}
 	errKeyMissing    = &ossError{404, "NoSuchKey", "The specified key does not exist.", "0026-00000001", nil, nil}
